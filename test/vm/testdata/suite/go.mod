@@ -1,0 +1,3 @@
+module suite.test
+
+go 1.26.0

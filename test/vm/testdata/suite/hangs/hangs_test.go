@@ -1,0 +1,7 @@
+//go:build kernel
+
+package hangs
+
+import "testing"
+
+func TestHangs(*testing.T) { select {} }
