@@ -1,0 +1,2 @@
+// Package mapper is imported by others.
+package mapper
