@@ -22,9 +22,11 @@ const (
 	cureTime = 15 * time.Second
 	// doorTime is how long an array has to accept a TCP connection before it counts as away.
 	doorTime = 2 * time.Second
-	// firstDelay and lastDelay bound the back-off.
+	// firstDelay and lastDelay bound the back-off. The longest pause is short, because all of it may be added to the
+	// outage that the application sees, and an attempt is cheap: one TCP connection and one refused Connect, where the
+	// kernel itself knocks every reconnectDelay for as long as it has the controller.
 	firstDelay = time.Second
-	lastDelay  = 30 * time.Second
+	lastDelay  = 5 * time.Second
 )
 
 // stateLive is a controller that takes I/O. The other states of sysfs end by themselves: the kernel is making the

@@ -63,7 +63,7 @@ func TestBackoff(t *testing.T) {
 	if !b.due(now) {
 		t.Error("the zero value is not due")
 	}
-	for _, seconds := range []int{1, 2, 4, 8, 16, 30, 30, 30} {
+	for _, seconds := range []int{1, 2, 4, 5, 5, 5} {
 		longest := time.Duration(seconds) * time.Second
 		b.fail(now)
 		if b.due(now.Add(longest/2 - 1)) {
