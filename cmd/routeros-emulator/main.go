@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -118,8 +119,8 @@ func parse(args []string, stdout io.Writer) (*config, error) {
 	f.Func("pool", "`NAME=FS:SIZE` of a pool, such as raid10=btrfs:20G; may be repeated (default pool=xfs:100G)",
 		func(s string) error { return c.addPool(s) })
 	f.StringVar(&c.backend, "backend", "memory", "`memory` for a model alone, nvmet for real files and exports")
-	f.StringVar(&c.portal, "portal", "", "nvmet: `ADDR:PORT` of the NVMe/TCP exports")
-	f.StringVar(&c.data, "data", "", "nvmet: `DIR` for the pools' files")
+	f.StringVar(&c.portal, "portal", "", "nvmet: `ADDR` of the NVMe/TCP exports, with :PORT where it is not 4420")
+	f.StringVar(&c.data, "data", "", "nvmet: `DIR` for the pools' files (default "+defaultData+")")
 	f.BoolVar(&c.buffered, "buffered-io", false, "nvmet: let --data lie on a file system without direct I/O")
 	f.DurationVar(&c.box.Latency, "latency", 0, "`TIME` that each line takes")
 	f.Func("fault", "arm a fault: `SPEC` as below; may be repeated", func(s string) error {
@@ -177,8 +178,8 @@ func (c *config) check(rest []string) error {
 		return fmt.Errorf("--log-format %q: is neither text nor json", c.logFormat)
 	case c.backend != "memory" && c.backend != "nvmet":
 		return fmt.Errorf("--backend %q: is neither memory nor nvmet", c.backend)
-	case c.backend == "nvmet" && (c.portal == "" || c.data == ""):
-		return errors.New("--backend nvmet needs --portal and --data")
+	case c.backend == "nvmet" && c.portal == "":
+		return errors.New("--backend nvmet needs --portal, the address that its exports listen on")
 	case c.backend == "memory" && (c.portal != "" || c.data != ""):
 		return errors.New("--portal and --data belong to --backend nvmet")
 	}
@@ -235,11 +236,11 @@ func assemble(c *config) (*routerostest.Server, error) {
 		return nil, err
 	}
 	if c.backend == "nvmet" {
-		portal, err := netip.ParseAddrPort(c.portal)
+		portal, err := parsePortal(c.portal)
 		if err != nil {
-			return nil, fmt.Errorf("--portal: %w", err)
+			return nil, err
 		}
-		o := routerostest.NVMetOptions{Data: c.data, Portal: portal, BufferedIO: c.buffered}
+		o := routerostest.NVMetOptions{Data: cmp.Or(c.data, defaultData), Portal: portal, BufferedIO: c.buffered}
 		if c.box.Backend, err = routerostest.NewNVMet(o); err != nil {
 			return nil, err
 		}
@@ -249,6 +250,24 @@ func assemble(c *config) (*routerostest.Server, error) {
 		return nil, err
 	}
 	return &routerostest.Server{Box: box, HostKey: host}, nil
+}
+
+// defaultData is where the nvmet back end keeps its files: on a disk, because the kernel's target wants direct I/O.
+const defaultData = "/var/lib/routeros-emulator"
+
+// defaultPort is RouterOS' for NVMe/TCP.
+const defaultPort = 4420
+
+// parsePortal takes an address with or without a port.
+func parsePortal(s string) (netip.AddrPort, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.AddrPortFrom(a, defaultPort), nil
+	}
+	p, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("--portal %q: is neither an IP address nor ADDR:PORT", s)
+	}
+	return p, nil
 }
 
 func readKeys(file string) ([]ssh.PublicKey, error) {

@@ -44,7 +44,7 @@ func TestExitCodes(t *testing.T) {
 		{"switch", with("--switch", "shrink=maybe"), 2, "refused, done, ignored"},
 		{"log format", with("--log-format", "xml"), 2, "neither text nor json"},
 		{"back end", with("--backend", "iscsi"), 2, "neither memory nor nvmet"},
-		{"nvmet without data", with("--backend", "nvmet", "--portal", "127.0.0.1:4420"), 2, "needs --portal and --data"},
+		{"nvmet without a portal", with("--backend", "nvmet", "--data", t.TempDir()), 2, "needs --portal"},
 		{"data without nvmet", with("--data", "/nowhere"), 2, "belong to --backend nvmet"},
 		{"no such keys", []string{"--listen", ":0", "--user", "csi", "--authorized-keys", "/does/not/exist"}, 1, "authorized keys"},
 		{"no key in it", []string{"--listen", ":0", "--user", "csi", "--authorized-keys", "/dev/null"}, 1, "holds no key"},
@@ -268,5 +268,17 @@ func TestLog(t *testing.T) {
 	var entry map[string]any
 	if err := json.Unmarshal([]byte(stderr.String()), &entry); err != nil || entry["level"] != "ERROR" {
 		t.Errorf("%q: %v", stderr.String(), err)
+	}
+}
+
+func TestParsePortal(t *testing.T) {
+	for in, want := range map[string]string{
+		"127.0.0.1": "127.0.0.1:4420", "127.0.0.1:4421": "127.0.0.1:4421", "::1": "[::1]:4420", "[::1]:1": "[::1]:1",
+		"": "", "here": "", "127.0.0.1:x": "",
+	} {
+		got, err := parsePortal(in)
+		if (err == nil) != (want != "") || err == nil && got.String() != want {
+			t.Errorf("parsePortal(%q) = %s, %v, want %q", in, got, err, want)
+		}
 	}
 }
