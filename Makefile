@@ -124,11 +124,11 @@ test-unit: ## Unit tests of every module with the race detector and shuffled, an
 		go -C $$m test $(TESTFLAGS) -v -race -shuffle=on ./... || failed=1; done; exit $$failed) $(call record,unit)
 
 .PHONY: test-sanity
-test-sanity: ## csi-sanity for the controller, against the emulator over SSH
+test-sanity: build ## csi-sanity for the controller, against the emulator over SSH
 	@mkdir -p out/test; go -C test/sanity test $(TESTFLAGS) -v ./... $(call record,sanity)
 
 .PHONY: test-vm
-test-vm: packages ## What needs a real kernel, in a VM with each of KERNELS: array, node driver, csi-sanity for the node
+test-vm: packages build ## What needs a real kernel, in a VM with each of KERNELS: array, node driver, csi-sanity for the node
 	@mkdir -p out/test; failed=0; \
 	go test $(TESTFLAGS) -v -tags vm ./test/vm/machine $(call record,machine) || failed=1; \
 	go run ./test/vm -kernels $(KERNELS) -suite $(call record,vm) || failed=1; \
