@@ -147,7 +147,7 @@ fuzz: ## Each fuzz target for FUZZTIME (10s)
 .PHONY: conformance
 conformance: ## The array's conformance suite against real devices: make conformance ARRAYS=arrays.yaml
 	@[ -r '$(ARRAYS)' ] || { echo "make conformance: cannot read $(ARRAYS); give ARRAYS=FILE (see README.md)" >&2; exit 2; }
-	@RDS_TEST_ARRAYS=$(abspath $(ARRAYS)) go test $(TESTFLAGS) -v -run '^TestConformance' ./driver/routeros/...
+	@RDS_TEST_ARRAYS=$(abspath $(ARRAYS)) go test $(TESTFLAGS) -v -run '^TestConformance$$' ./driver/routeros/...
 
 ##@ See it work
 
